@@ -124,7 +124,8 @@ pub(crate) fn pgbench(
         }
         PatronChoice::ManyLoans => (String::new(), format!("'{}'", many_loans_patron())),
     };
-    let sql = state.replace("$1", &user).replace("$2", "now()").replace('\n', " ");
+    let sql = state.replace("$1", &user).replace("$2", "now()").replace("$3", "false");
+    let sql = sql.replace('\n', " ");
     let file = folder.file("state.sql", &format!("{set}{sql};\n"));
     let output = Command::new("pgbench")
         .args(["-n", "-M", "prepared", "-j", "1", "-c", &connections.to_string()])

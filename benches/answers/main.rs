@@ -23,8 +23,9 @@ mod load;
 #[allow(dead_code, reason = "each bench uses a part")]
 mod servers;
 
-use fixture::{database, median, print_line};
+use fixture::{TENANT, database, median, print_line};
 use load::{Folder, Load, PatronChoice, pgbench, script, wrk};
+use log::Log;
 use patron_blocks::config::Login;
 use servers::{Service, constant};
 
@@ -59,27 +60,47 @@ async fn measure(patrons: u64, pools: &[u32]) {
     let (login, db, _) = database("patron_blocks_bench_answers").await;
     library::fill(&db, patrons).await;
     let constant = constant();
+    let log = Log::connect(5);
+    log.create_topics(TENANT, 1).await;
     print_line(&format!("{patrons} patrons, each evaluation with limits"));
     print_line(
         "  patron, connections: req/s; ratio to the constant handler, to pgbench; p50, p99, p99.9 in ms",
     );
     for pool in pools.iter().copied() {
-        let service = Service::start(&login, "bench", pool).await;
+        let service = Service::start(&login, &log.environment, pool).await;
+        service.until_certain().await;
         for choice in [PatronChoice::Ordinary(patrons), PatronChoice::ManyLoans] {
             for connections in CONNECTIONS {
                 // The large pool runs with every number of connections, the small pool only with 32.
                 if pool == POOL_CONNECTIONS || connections == 32 {
-                    let (login, ports) = (login.clone(), [constant, service.port]);
-                    let asked = move || compare(&login, ports, pool, choice, connections);
-                    print_line(&tokio::task::spawn_blocking(asked).await.expect("no panic"));
+                    let ports = [constant, service.port];
+                    compare(&login, ports, pool, choice, connections).await;
                 }
             }
         }
     }
+    log.remove().await;
+    // Without a topic of the tenant, no lag shows a missing event, so each evaluation is late.
+    print_line("  late evaluations:");
+    let service = Service::start(&login, "bench-without-topics", POOL_CONNECTIONS).await;
+    let ports = [constant, service.port];
+    compare(&login, ports, POOL_CONNECTIONS, PatronChoice::Ordinary(patrons), 32).await;
 }
 
-/// Prints one line: the service, the constant handler and pgbench, measured in turns.
-fn compare(
+/// Measures the service, the constant handler and pgbench in turns, and prints one line.
+async fn compare(
+    login: &Login,
+    ports: [u16; 2],
+    pool: u32,
+    choice: PatronChoice,
+    connections: u32,
+) {
+    let login = login.clone();
+    let compare = move || compare_blocking(&login, ports, pool, choice, connections);
+    print_line(&tokio::task::spawn_blocking(compare).await.expect("no panic"));
+}
+
+fn compare_blocking(
     login: &Login,
     [constant, service]: [u16; 2],
     pool: u32,

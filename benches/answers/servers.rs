@@ -8,7 +8,7 @@ use std::{
 use actix_web::{App, HttpResponse, HttpServer, web};
 use patron_blocks::config::Login;
 
-use crate::fixture::engines::variable;
+use crate::fixture::{TENANT, engines::variable};
 
 /// The running service, stopped on drop.
 pub(crate) struct Service {
@@ -63,6 +63,23 @@ impl Service {
         let status = status.expect("the service runs");
         let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a number");
         most.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+    }
+
+    /// Waits until evaluations of the tenant are certain, because the service has compared its positions with the log.
+    pub(crate) async fn until_certain(&self) {
+        let url = format!("http://127.0.0.1:{}/patron-blocks/certainty", self.port);
+        let mut poll = tokio::time::interval(Duration::from_millis(50));
+        for _ in 0..600 {
+            poll.tick().await;
+            let request = reqwest::Client::new().get(&url).header("X-Okapi-Tenant", TENANT);
+            let response = request.send().await.expect("the service responds");
+            let body = response.text().await.expect("a body");
+            let found: serde_json::Value = serde_json::from_str(&body).expect("the body is JSON");
+            if found["state"] == "certain" {
+                return;
+            }
+        }
+        panic!("the evaluations are not certain after 30 s");
     }
 
     async fn ready(&self) {

@@ -282,7 +282,7 @@ async fn merge_case(db: &Db, schema: &Schema, case: &Case) -> Result<(), String>
         // An evaluation loads only the longest one.
         let longest = expected.recall_days.last().copied().into_iter().collect();
         let expected = Measures { recall_days: longest, ..expected };
-        let state = patrons::load_state(db, schema, user, now).await.unwrap();
+        let state = patrons::load_state(db, schema, user, now, false).await.unwrap();
         assert_same("measures", state.map(|state| state.measures), Some(expected))?;
     }
     Ok(())

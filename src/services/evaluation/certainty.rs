@@ -77,13 +77,26 @@ fn tenant_evidence(
     }
 }
 
-/// Computes the certainty of an evaluation, with the progress of ingest at a time of the database clock.
+/// Returns whether the snapshot horizon of a patron may decide about the certainty, and no other read about the patron
+/// is necessary.
+pub(super) fn needs_only_horizon(
+    tenant: &Tenant,
+    progress: (TenantFreshness, DateTime<Utc>),
+    settings: &CertaintySettings,
+) -> bool {
+    let evidence = tenant_evidence(tenant, progress, settings);
+    let certainty = Certainty::new(&evidence, settings.policy.late_after());
+    settings.has_dead_letters == Some(false) && certainty.state != CertaintyState::Certain
+}
+
+/// Computes the certainty of an evaluation, with the progress of ingest at a time of the database clock. The horizon is
+/// that of the newest snapshot of the patron; `None` if it was not read with the state.
 pub(super) async fn assess(
     reads: &CertaintyReads,
     (tenant, user): (&Arc<Tenant>, Uuid),
     progress: (TenantFreshness, DateTime<Utc>),
     settings: &CertaintySettings,
-    source: AnswerSource,
+    (source, horizon): (AnswerSource, Option<Option<Horizon>>),
 ) -> AssessedCertainty {
     let is_group_current = source.is_group_current();
     let tenant_evidence = tenant_evidence(tenant, progress, settings);
@@ -94,12 +107,16 @@ pub(super) async fn assess(
     if !may_have_dead_letter && certainty.state == CertaintyState::Certain {
         return AssessedCertainty { certainty, evidence };
     }
+    let read_at = |horizon: Horizon| horizon.instant() + CLOCK_SKEW_MAX;
     // A parked record may concern the patron until a query proves the contrary.
     evidence.dead_letter_at = may_have_dead_letter.then_some(evidence.now);
-    if settings.has_dead_letters.is_some()
+    if let Some(horizon) = horizon
+        && !may_have_dead_letter
+    {
+        evidence.snapshot_at = horizon.map(read_at);
+    } else if settings.has_dead_letters.is_some()
         && let Some(found) = Box::pin(reads.evidence(tenant, user)).await
     {
-        let read_at = |horizon: Horizon| horizon.instant() + CLOCK_SKEW_MAX;
         evidence.snapshot_at = found.snapshot_horizon.map(read_at);
         evidence.dead_letter_at = found.dead_letter_at;
     }

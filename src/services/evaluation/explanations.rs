@@ -134,7 +134,8 @@ impl Evaluator {
         let (mut certainty, mut evidence, mut reactions) = (None, None, Reactions::default());
         if self.certainty.is_some() {
             let progress = (view.of(&tenant.id), state.read_at);
-            let (settings, assessed) = self.assess(request, progress, source).await;
+            let settings = self.certainty_settings(tenant).await;
+            let assessed = self.assess(request, progress, &settings, (source, None)).await;
             reactions = settings.policy.reactions(assessed.certainty.state);
             (certainty, evidence) = (Some(assessed.certainty), Some(assessed.evidence));
         }

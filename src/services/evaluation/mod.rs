@@ -42,7 +42,7 @@ use crate::{
     blocks::{self, Certainty, Finding, Measures, Reactions, UncertainReaction},
     clock::Clock,
     config::OkapiConfig,
-    event::TenantId,
+    event::{TenantId, stamp::Horizon},
     kafka::UserTopics,
     logging::ErrorChain,
     okapi::{CallError, Caller, Users},
@@ -241,14 +241,24 @@ impl Evaluator {
         let EvaluationRequest { db, tenant, user, .. } = request;
         // The view precedes the state, so the state has the events up to the instant of the view.
         let view = self.freshness.view();
-        let state =
-            store::read(db, async |db| patrons::load_state(db, &tenant.schema, *user, now).await)
-                .await?;
-        let read_at = state.as_ref().map(|state| state.read_at).or_else(|| view.now());
-        let progress = (view.of(&tenant.id), read_at.unwrap_or(now));
+        let (freshness, view_now) = (view.of(&tenant.id), view.now().unwrap_or(now));
+        let settings = self.certainty_settings(tenant).await;
+        let needs_horizon = self.certainty.is_some()
+            && certainty::needs_only_horizon(tenant, (freshness, view_now), &settings);
+        let state = store::read(db, async |db| {
+            patrons::load_state(db, &tenant.schema, *user, now, needs_horizon).await
+        })
+        .await?;
+        let read_at = state.as_ref().map_or(view_now, |state| state.read_at);
+        let horizon = state.as_ref().filter(|_| needs_horizon).map(|state| state.snapshot_horizon);
+        let assess = async |source| {
+            let assessed =
+                self.assess(request, (freshness, read_at), &settings, (source, horizon)).await;
+            (settings.clone(), assessed)
+        };
         let Some(state) = state.filter(|state| !state.measures.is_empty()) else {
             let source = AnswerSource::NothingOpen;
-            let assessed = self.assess(request, progress, source).await;
+            let assessed = assess(source).await;
             return Ok(Evaluation::new(
                 Measures::default(),
                 (None, source),
@@ -263,7 +273,7 @@ impl Evaluator {
             (false, Some(known)) => known,
             (false, None) => self.resolve_group(request, &state).await,
         };
-        let assessed = self.assess(request, progress, source).await;
+        let assessed = assess(source).await;
         let mut evaluation = Evaluation::new(state.measures, (group, source), assessed, policy);
         // Almost no block shows how many loans a limit of days requires, and most patrons have one recall at most.
         if evaluation.measures.overdue_recalls > 1 && evaluation.shows_recall_days(is_explained) {
@@ -275,19 +285,28 @@ impl Evaluator {
         Ok(evaluation)
     }
 
+    /// Returns the certainty settings of a tenant; the default on the command line.
+    async fn certainty_settings(&self, tenant: &Arc<Tenant>) -> Arc<CertaintySettings> {
+        match &self.certainty {
+            Some(CertaintyServices { reads, .. }) => self.policies.certainty(reads, tenant).await,
+            None => Arc::default(),
+        }
+    }
+
     /// Determines the certainty of an evaluation. On the command line, nothing is known about missing events.
     async fn assess(
         &self,
         EvaluationRequest { tenant, user, .. }: &EvaluationRequest,
         progress: (TenantFreshness, DateTime<Utc>),
-        source: AnswerSource,
-    ) -> (Arc<CertaintySettings>, AssessedCertainty) {
-        let Some(CertaintyServices { reads, .. }) = &self.certainty else {
-            return (Arc::default(), AssessedCertainty::unknown(progress.1));
-        };
-        let settings = self.policies.certainty(reads, tenant).await;
-        let assessed = certainty::assess(reads, (tenant, *user), progress, &settings, source).await;
-        (settings, assessed)
+        settings: &CertaintySettings,
+        read: (AnswerSource, Option<Option<Horizon>>),
+    ) -> AssessedCertainty {
+        match &self.certainty {
+            Some(CertaintyServices { reads, .. }) => {
+                certainty::assess(reads, (tenant, *user), progress, settings, read).await
+            }
+            None => AssessedCertainty::unknown(progress.1),
+        }
     }
 
     /// Returns the patron's group (docs/contract/http-api.md#2-blocks), the newer of a response of

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     blocks::Measures,
-    event::Stamp,
+    event::{Stamp, stamp::Horizon},
     patron::{Register, overdue_days},
     store::{Error, Schema, Statement, Tx},
 };
@@ -61,9 +61,13 @@ macro_rules! state {
     };
 }
 
-/// Loads the state for an API request in one round trip.
-const SELECT_STATE: Statement =
-    Statement::new(state!("", "{schema}.patron_counter", "c.user_id = $1"));
+/// Loads the state for an API request in one round trip. The server reads the horizons only if $3 is true.
+const SELECT_STATE: Statement = Statement::new(state!(
+    "case when $3 then greatest((select horizon from {schema}.patron_horizon where user_id = $1),
+                                (select horizon from {schema}.tenant_horizon)) end as snapshot_horizon, ",
+    "{schema}.patron_counter",
+    "c.user_id = $1"
+));
 
 /// Loads the state of a patron from a recount of the rows, with one row for any patron. The flag is whether the
 /// stored counters differ from the recount.
@@ -223,6 +227,8 @@ pub struct PatronState {
     pub topic_group: Option<KnownGroup>,
     /// The time of the read, by the database clock.
     pub read_at: DateTime<Utc>,
+    /// The horizon of the newest complete snapshot of the patron or of the tenant, if the read was asked for it.
+    pub snapshot_horizon: Option<Horizon>,
 }
 
 /// A patron group and the time at which the group was known.
@@ -274,6 +280,9 @@ pub(super) struct StateRow {
     topic_group: Option<String>,
     topic_group_at: Option<DateTime<Utc>>,
     read_at: DateTime<Utc>,
+    /// Only the statement of an evaluation has it.
+    #[sqlx(default)]
+    snapshot_horizon: Option<Vec<u8>>,
 }
 
 impl StateRow {
@@ -296,21 +305,24 @@ impl StateRow {
             users_group: known(self.users_group, self.users_group_at),
             topic_group: known(self.topic_group, self.topic_group_at),
             read_at: self.read_at,
+            snapshot_horizon: self.snapshot_horizon.as_deref().and_then(Horizon::from_bytes),
         }
     }
 }
 
-/// Loads the state of `user` at `now`. Returns `None` if no event ever opened a loan or fee/fine of the
-/// patron.
+/// Loads the state of `user` at `now`, on request with the snapshot horizon. Returns `None` if no event ever opened a
+/// loan or fee/fine of the patron.
 pub async fn load_state(
     db: impl PgExecutor<'_>,
     schema: &Schema,
     user: Uuid,
     now: DateTime<Utc>,
+    with_snapshot_horizon: bool,
 ) -> Result<Option<PatronState>, Error> {
     let row: Option<StateRow> = sqlx::query_as(schema.sql(&SELECT_STATE))
         .bind(user)
         .bind(now)
+        .bind(with_snapshot_horizon)
         .fetch_optional(db)
         .await
         .map_err(Error::at("read a patron's state"))?;
