@@ -40,6 +40,8 @@ struct OwnedPartition {
     tenant_enabled: bool,
     /// The next offset to read; 0 until the start offset is known.
     next: i64,
+    /// The first offset that was read since the start, or since the client went back before it.
+    first_read: Option<i64>,
     /// The offset up to which records are committed; `None` until the start offset is known.
     committed_offset: Option<i64>,
     /// The first offset of the log when reading started. In the same log the first offset can only
@@ -170,6 +172,7 @@ impl Assignment {
                 state,
                 tenant_enabled,
                 next: from,
+                first_read: None,
                 committed_offset: Some(from),
                 log_start,
                 older,
@@ -354,7 +357,7 @@ impl Assignment {
         }
         // A seek that ends late makes the client read records again. Such records would count twice for the bad
         // record limit.
-        if offset < found.next {
+        if found.first_read.is_some_and(|first| (first..found.next).contains(&offset)) {
             return AdmitDecision::Ignore;
         }
         AdmitDecision::Admit(found.admit(offset, timestamp))
@@ -423,6 +426,7 @@ impl OwnedPartition {
             state,
             tenant_enabled: true,
             next: 0,
+            first_read: None,
             committed_offset: None,
             log_start: 0,
             older: None,
@@ -435,9 +439,10 @@ impl OwnedPartition {
         let admission = Admission {
             epoch: self.epoch,
             tenant_enabled: self.tenant_enabled,
-            position: self.next,
+            position: self.next.min(offset),
         };
         self.next = offset + 1;
+        self.first_read = Some(self.first_read.map_or(offset, |first| first.min(offset)));
         self.newest =
             timestamp.map(|timestamp| OffsetAndTimestamp { offset, timestamp }).or(self.newest);
         self.older = self.older.or(self.newest);

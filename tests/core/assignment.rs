@@ -84,6 +84,18 @@ fn record_that_was_read_is_ignored_until_the_next_start() {
     assert_eq!(arrive(&assignment, 8, noon()), admitted(&again, true, 8));
 }
 
+/// The client read at a wrong offset first, so records in between were never read.
+#[test]
+fn records_before_the_first_read_one_are_read_with_all_after_them() {
+    let (assignment, due) = reading_from_8();
+    assert_eq!(arrive(&assignment, 12, noon()), admitted(&due, true, 8));
+    assert_eq!(arrive(&assignment, 8, noon()), admitted(&due, true, 8));
+    assert_eq!(arrive(&assignment, 8, noon()), AdmitDecision::Ignore);
+    for offset in 9..14 {
+        assert_eq!(arrive(&assignment, offset, noon()), admitted(&due, true, offset));
+    }
+}
+
 #[test]
 fn different_record_at_known_offset_restarts_partition() {
     let (assignment, due) = reading_from_8();
