@@ -16,7 +16,7 @@ use crate::{
     cql::{self, Condition},
     http::ApiError,
     services::{
-        ingest::dead_letters::{DiscardReport, RetryReport},
+        ingest::dead_letters::{DiscardReport, RetryReport, RetryScope},
         operator_actions::{Act, Action, Operator},
         retry_preview::{NamedPatrons, PatronChange, RetryPreview, named_patrons, preview_retry},
     },
@@ -248,7 +248,8 @@ async fn retry(
     let entry = Act::on(Action::RetryRecords, &condition);
     let work = async move {
         let schema = &tenant.schema;
-        Ok(state.redrive.retry_all(schema, condition, after, STEP_TIMEOUT).await?)
+        let retried = (condition, RetryScope::WithPreview);
+        Ok(state.redrive.retry_all(schema, retried, after, STEP_TIMEOUT).await?)
     };
     let (number, report) = visit.act(operator, entry, work, RetryReport::act_end).await?;
     Ok((number, report.continue_after))

@@ -3,12 +3,13 @@
 use patron_blocks::{blocks::Measure, event::Kind};
 use regex_lite::Regex;
 use reqwest::StatusCode;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::console_acts::{REASON, log, mend, page, park, patron, submit};
 use crate::support::{
-    payloads::{check_out, loan_event, minutes_from_now},
-    world::World,
+    payloads::{check_out, entity_change, loan_event, minutes_from_now, now},
+    world::{TENANT, World},
 };
 
 /// Returns the page of a preview.
@@ -98,7 +99,7 @@ async fn preview_of_a_retry_names_the_patrons_and_changes_nothing() {
         );
         assert!(
             preview.contains(
-                "The retry would concern 2 patrons: it would unblock 1 and newly block 1."
+                "The retry would concern 2 patrons: it would lift a block from 1 and add one for 1."
             ),
             "{preview}"
         );
@@ -230,6 +231,48 @@ async fn step_of_a_bulk_act_continues_after_a_record() {
             ids[0]
         );
         assert_eq!(world.count(&left).await, 1);
+        world.take_dead_letters().await;
+    })
+    .await;
+}
+
+/// No preview shows what a record changes that deletes all loans, and the preview may not have read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_retry_leaves_a_deletion_of_all_loans_parked() {
+    World::run(async |world| {
+        let (user, _) = patron(world, Uuid::new_v4(), 1).await;
+        let other = park(world, Kind::LoanClosed, loan_event(user, Uuid::new_v4())).await;
+        mend(world, &other, user).await;
+        let id = park(world, Kind::LoanClosed, loan_event(user, Uuid::new_v4())).await;
+        let (topic, deletion) = (
+            world.log.topic(TENANT, Kind::StoredLoan),
+            entity_change("ALL_DELETED", &Value::Null, now()),
+        );
+        world
+            .execute_sql(&format!(
+                "update {{schema}}.dead_letter set topic = '{topic}', payload = convert_to('{deletion}', 'UTF8')
+                  where dead_letter_id = '{id}'"
+            ))
+            .await;
+        let form = [
+            ("act", "retry"),
+            ("query", "cql.allRecords=1"),
+            ("until", "2999-01-01T00:00:00.000+00:00"),
+            ("count", "2"),
+            ("after", ""),
+            ("reason", REASON),
+        ];
+        let done = submit(world, "parked/bulk", &form).await;
+        let body = page(world, done.path()).await;
+        assert!(body.contains("Applied: 1 record."), "{body}");
+        let open = format!("select open_loans::int8 from {{schema}}.patron_counter where user_id = '{user}'");
+        assert_eq!(world.count(&open).await, 1);
+        // The page of the record itself retries it.
+        let done = submit(world, &format!("parked/{id}/retry"), &[("reason", REASON)]).await;
+        let body = page(world, done.path()).await;
+        assert!(body.contains("The record is applied"), "{body}");
+        assert_eq!(world.count(&open).await, 0);
+        // The id of a dead letter comes from its topic, which the story has changed.
         world.take_dead_letters().await;
     })
     .await;

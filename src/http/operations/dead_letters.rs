@@ -20,7 +20,7 @@ use crate::{
         openapi,
     },
     services::{
-        ingest::dead_letters::{self as service, RetryOutcome},
+        ingest::dead_letters::{self as service, RetryOutcome, RetryScope},
         operator_actions::{Act, ActEnd, Action},
     },
     store::{
@@ -143,8 +143,9 @@ pub(in crate::http) async fn retry_all(
     let condition = required_condition(&request)?;
     let act = Act::on(Action::RetryRecords, &condition);
     let (redrive, schema) = (&context.state.redrive, &context.tenant.schema);
+    let retried = (condition, RetryScope::All);
     let work =
-        async { Ok(redrive.retry_all(schema, condition, None, service::REQUEST_TIMEOUT).await?) };
+        async { Ok(redrive.retry_all(schema, retried, None, service::REQUEST_TIMEOUT).await?) };
     let report = context.record(act, work, service::RetryReport::act_end).await?;
     Ok(HttpResponse::Ok().json(RetryReport::from(report)))
 }

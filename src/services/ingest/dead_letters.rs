@@ -14,7 +14,10 @@ use uuid::Uuid;
 use super::{Ingest, ingest_store::PgIngestStore, single_events::ReapplyOutcome};
 use crate::{
     cql::{Condition, Query},
-    event::{Environment, Reason, Reject, TenantId},
+    event::{
+        Environment, Fact, Reason, Reject, TenantId,
+        decode::{DecodeOutcome, decode_record},
+    },
     kafka::delivery::ConsumedRecord,
     logging::ErrorChain,
     services::{operator_actions::ActEnd, tenants::TenantRegistry},
@@ -72,6 +75,15 @@ pub struct RetryReport {
     /// The id of the last retried dead letter, if the time expired; dead letters with greater ids
     /// were not retried.
     pub continue_after: Option<Uuid>,
+}
+
+/// Which of the matching dead letters a retry concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryScope {
+    /// All of them.
+    All,
+    /// Not those that delete all loans of the tenant, because no preview shows what they change.
+    WithPreview,
 }
 
 /// The result of discarding dead letters.
@@ -263,7 +275,7 @@ impl DeadLetterService {
     pub async fn retry_all(
         &self,
         schema: &Schema,
-        condition: Condition,
+        (condition, scope): (Condition, RetryScope),
         mut after: Option<Uuid>,
         time_limit: Duration,
     ) -> Result<RetryReport, store::Error> {
@@ -287,7 +299,12 @@ impl DeadLetterService {
                 let found = store::read(&self.db, async |db| {
                     dead_letters::find(db, schema, summary.id).await
                 });
-                if let Some(letter) = found.await? {
+                let found = found.await?;
+                if scope == RetryScope::WithPreview
+                    && found.as_ref().is_some_and(|letter| self.deletes_all_loans(letter))
+                {
+                    report.still_parked += 1;
+                } else if let Some(letter) = found {
                     // A dead letter that begins just before the end has some time as well.
                     let now = Instant::now();
                     let letter_deadline = (now + LETTER_TIMEOUT).min(end.max(now + GRACE_PERIOD));
@@ -316,6 +333,16 @@ impl DeadLetterService {
         }
         info!(schema = schema.name(), ?report, "dead letters: retried the dead letters of a query");
         Ok(report)
+    }
+
+    fn deletes_all_loans(&self, letter: &StoredDeadLetter) -> bool {
+        let Some(topic) = self.environment.parse(&letter.record.position.topic) else {
+            return false;
+        };
+        match decode_record(&letter.record, &topic, &letter.cluster) {
+            DecodeOutcome::Event(_, event) => event.fact == Fact::AllLoansDeleted,
+            _ => false,
+        }
     }
 
     /// Discards one dead letter and returns whether it existed.
@@ -350,6 +377,11 @@ impl DeadLetterService {
             let step = timeout(LETTER_TIMEOUT, step).await.unwrap_or(Err(store::Error::Timeout));
             let moved = match step {
                 Err(error) if can_shrink(&error, &mut most) => continue,
+                // What is restored is restored, and the caller has to know it.
+                Err(error) if restored > 0 => {
+                    warn!(error = %ErrorChain(&error), "dead letters: could not restore all; the rest stays discarded");
+                    break true;
+                }
                 step => step?,
             };
             restored += moved;
