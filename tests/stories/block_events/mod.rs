@@ -53,7 +53,7 @@ async fn publish_check_outs(world: &World, user: Uuid, many: usize) -> Vec<Uuid>
 }
 
 /// Waits until no patron is pending or due, and the outbox is empty.
-async fn until_published(world: &World) {
+pub(super) async fn until_published(world: &World) {
     let left = "select (select count(*) from {schema}.pending_patron) + (select count(*) from {schema}.pending_group)
                      + (select count(*) from {schema}.message_outbox where status = 'NEW')
                      + (select count(*) from {schema}.published_patron where reevaluate_at <= now())";
