@@ -16,7 +16,7 @@ use actix_web::{
 use askama::Template;
 use tracing::{error, warn};
 
-use super::{assets::STYLE, texts::Texts};
+use super::{GATEWAY_ROOT, assets::STYLE, texts::Texts};
 use crate::http::ApiError;
 
 /// Time limit of a page. A reader has to see a sentence before the patience ends.
@@ -47,6 +47,12 @@ pub(super) fn headers(provider: Option<&str>) -> DefaultHeaders {
 pub(super) fn root_of(path: &str) -> String {
     let segments = path.split('/').filter(|segment| !segment.is_empty()).count();
     "../".repeat(segments.saturating_sub(3))
+}
+
+/// Returns the relative path from a page to the root of the console port.
+pub(super) fn port_root_of(path: &str) -> String {
+    let segments = path.split('/').filter(|segment| !segment.is_empty()).count();
+    format!("./{}", "../".repeat(segments.saturating_sub(1)))
 }
 
 /// Renders a page.
@@ -80,6 +86,8 @@ pub(super) fn no_such_page(texts: &'static Texts) -> ApiError {
 #[derive(Debug)]
 pub(super) struct PageError {
     root: String,
+    /// The list of tenants, for a page of the console port.
+    port_root: Option<String>,
     texts: &'static Texts,
     error: ApiError,
 }
@@ -88,6 +96,8 @@ pub(super) struct PageError {
 #[template(path = "error.html")]
 struct ErrorPage<'a> {
     root: &'a str,
+    /// The address where the reader can go on.
+    next: String,
     texts: &'static Texts,
     style: &'static str,
     title: &'static str,
@@ -96,7 +106,10 @@ struct ErrorPage<'a> {
 
 impl PageError {
     pub(super) fn new(request: &HttpRequest, error: ApiError) -> Self {
-        Self { root: root_of(request.path()), texts: Texts::of(request), error }
+        let path = request.path();
+        let is_of_port = !path.starts_with(GATEWAY_ROOT);
+        let port_root = is_of_port.then(|| port_root_of(path));
+        Self { root: root_of(path), port_root, texts: Texts::of(request), error }
     }
 }
 
@@ -136,7 +149,30 @@ impl ResponseError for PageError {
             }
         };
         let (texts, title) = (self.texts, self.texts.text(title));
-        let page = ErrorPage { root: &self.root, texts, style: &STYLE.name, title, text };
+        // The tenant of the page may be absent, or the page may have none.
+        let next = match &self.port_root {
+            Some(port_root) if self.status_code() == StatusCode::NOT_FOUND => port_root.clone(),
+            Some(port_root) if self.root.is_empty() && port_root == "./" => port_root.clone(),
+            _ => format!("{}home", self.root),
+        };
+        let page = ErrorPage { root: &self.root, next, texts, style: &STYLE.name, title, text };
         render(self.status_code(), &page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_of_the_port_is_relative_to_the_page() {
+        for (path, expected) in [
+            ("/", "./"),
+            ("/signed-out", "./"),
+            ("/sign-in/callback", "./../"),
+            ("/tenants/north/desk/7", "./../../../"),
+        ] {
+            assert_eq!(port_root_of(path), expected, "{path}");
+        }
     }
 }

@@ -19,6 +19,9 @@ pub(super) type Metadata = ProviderMetadataWithLogout;
 /// Time limit of a load: two calls, while the reader of a page waits.
 const LOAD_TIMEOUT: Duration = Duration::from_millis(2_000);
 
+/// Time limit of a load while older metadata is usable, so that time is left for the call that needs it.
+const RELOAD_TIMEOUT: Duration = Duration::from_millis(1_000);
+
 /// Age at which the metadata is loaded again.
 const AGE_MAX: TimeDelta = TimeDelta::hours(1);
 
@@ -93,7 +96,11 @@ impl MetadataCache {
     ) -> Result<Arc<Metadata>, ProviderError> {
         // A load that its caller abandons counts as failed.
         state.failed_at = Some(self.clock.now());
-        let metadata = match timeout(LOAD_TIMEOUT, discover(&self.issuer, http)).await {
+        let limit = if state.loaded.is_some() { RELOAD_TIMEOUT } else { LOAD_TIMEOUT };
+        let loaded = timeout(limit, discover(&self.issuer, http)).await;
+        // The pause begins when a load has failed.
+        state.failed_at = Some(self.clock.now());
+        let metadata = match loaded {
             Ok(Ok(metadata)) => Arc::new(metadata),
             Ok(Err(error)) => {
                 warn!(error = %ErrorChain(&error), "sign-in: could not load the metadata of the provider");

@@ -212,14 +212,15 @@ impl Cookies {
 /// Returns the cookies of a request. Another application of the host may have set one that cannot be read, or one of the
 /// same name.
 fn cookies_of(request: &HttpRequest) -> impl Iterator<Item = Cookie<'static>> {
-    let lines = request.headers().get_all(COOKIE).filter_map(|line| line.to_str().ok());
-    let texts = lines.flat_map(|line| line.split(';'));
+    let lines = request.headers().get_all(COOKIE);
+    let parts = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let texts = parts.filter_map(|part| str::from_utf8(part).ok());
     texts.filter_map(|text| Cookie::parse_encoded(text.trim().to_owned()).ok())
 }
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
+    use actix_web::{http::header::HeaderValue, test::TestRequest};
     use url::Url;
 
     use super::{super::session::tests::config, *};
@@ -325,6 +326,13 @@ mod tests {
         let request = TestRequest::default().insert_header((COOKIE, line)).to_http_request();
         let name: Option<String> = cookies.open_session(&request, now());
         assert_eq!(name.as_deref(), Some("kim"));
+        for other in [&b"a=M\xc3\xbcller; "[..], b"a=\xff; "] {
+            let line = [other, cookie.stripped().to_string().as_bytes()].concat();
+            let line = HeaderValue::from_bytes(&line).unwrap();
+            let request = TestRequest::default().insert_header((COOKIE, line)).to_http_request();
+            let name: Option<String> = cookies.open_session(&request, now());
+            assert_eq!(name.as_deref(), Some("kim"));
+        }
     }
 
     /// The cookie of an attempt is no session, although the key is the same.

@@ -85,7 +85,13 @@ pub(in crate::console) async fn sign_out(
     }
     let own = sign_in.config.public_url.join(SIGNED_OUT_PATH);
     let own = own.unwrap_or_else(|_| sign_in.config.public_url.clone());
-    let mut response = sign_in.redirect(to.as_ref().unwrap_or(&own));
+    let mut response = match &to {
+        // A browser follows a form to the origin of the issuer only, so another origin needs a link.
+        Some(elsewhere) if !sign_in.is_of_provider(elsewhere) => {
+            sign_in.pages(&request).signed_out_here(elsewhere)
+        }
+        to => sign_in.redirect(to.as_ref().unwrap_or(&own)),
+    };
     set_cookie(&mut response, &sign_in.cookies.session_removal());
     response
 }

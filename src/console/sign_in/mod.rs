@@ -92,6 +92,11 @@ impl SignIn {
         matches!(origin, Origin::Tuple(..)).then(|| origin.ascii_serialization())
     }
 
+    /// Returns whether an endpoint has the origin of the issuer.
+    fn is_of_provider(&self, endpoint: &Url) -> bool {
+        Url::parse(&self.config.issuer).is_ok_and(|issuer| issuer.origin() == endpoint.origin())
+    }
+
     /// Returns whether a request names the host of the public URL.
     pub(super) fn is_own_host(&self, request: &GuardContext<'_>) -> bool {
         let head = request.head();

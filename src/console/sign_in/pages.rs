@@ -6,7 +6,11 @@ use url::Url;
 
 use crate::{
     config::SignInConfig,
-    console::{assets::STYLE, response::render, texts::Texts},
+    console::{
+        assets::STYLE,
+        response::{port_root_of, render},
+        texts::Texts,
+    },
     oidc::ProviderError,
 };
 
@@ -36,7 +40,7 @@ pub(super) struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     pub(super) fn new(config: &'a SignInConfig, request: &HttpRequest) -> Self {
-        Self { config, root: root_of(request.path()), texts: Texts::of(request) }
+        Self { config, root: port_root_of(request.path()), texts: Texts::of(request) }
     }
 
     /// Renders a page with a title and sentences.
@@ -134,32 +138,17 @@ impl<'a> Pages<'a> {
         self.render(StatusCode::FORBIDDEN, texts.text("signIn.titleNone"), sentences, None)
     }
 
+    /// The page after a sign-out of the console, with a link to the sign-out of the provider.
+    pub(super) fn signed_out_here(&self, end_session: &Url) -> HttpResponse {
+        let text = |key| self.texts.text(key);
+        let other = Some((end_session.as_str(), text("signIn.providerSignOut")));
+        let sentences = vec![text("signIn.signedOut").to_owned()];
+        self.render(StatusCode::OK, text("signIn.titleOut"), sentences, other)
+    }
+
     /// The page after a sign-out.
     pub(super) fn signed_out(&self) -> HttpResponse {
         let text = |key| self.texts.text(key);
         self.message(StatusCode::OK, text("signIn.titleOut"), [text("signIn.signedOut")])
-    }
-}
-
-/// Returns the relative path from a page to the root of the console port.
-fn root_of(path: &str) -> String {
-    let segments = path.split('/').filter(|segment| !segment.is_empty()).count();
-    format!("./{}", "../".repeat(segments.saturating_sub(1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn root_is_relative_to_the_page() {
-        for (path, expected) in [
-            ("/", "./"),
-            ("/signed-out", "./"),
-            ("/sign-in/callback", "./../"),
-            ("/tenants/north/desk/7", "./../../../"),
-        ] {
-            assert_eq!(root_of(path), expected, "{path}");
-        }
     }
 }
