@@ -121,6 +121,9 @@ fn notes(
     let mut notes = Vec::new();
     if !has_group {
         notes.push(texts.text("answer.groupUnknown"));
+        if patron.reactions.actions_with(UncertainReaction::Block).is_empty() {
+            notes.push(texts.text("answer.nothingBlocked"));
+        }
     }
     let state = patron.certainty.map_or(CertaintyState::Unknown, |certainty| certainty.state);
     notes.extend(words::patron_certainty(texts, state));

@@ -5,51 +5,61 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{texts::Texts, words};
+use super::{
+    texts::Texts,
+    words::{self, Dated},
+};
 use crate::{
+    blocks::amount_text,
     clock,
     event::{Fact, Grace, GraceUnit, Kind, Stamp},
     patron::{Fee, Loan, Register},
 };
 
 /// Returns what an event states, in one sentence.
-pub(super) fn fact(texts: &'static Texts, fact: &Fact) -> String {
-    let instant = |at: &DateTime<Utc>| clock::format_instant(*at);
+pub(super) fn fact(texts: &'static Texts, fact: &Fact) -> Dated {
     let plain = match fact {
         Fact::CheckedOut { user, due_date, grace: Some(period), .. } => {
-            let (due, grace) = (instant(due_date), grace(texts, *period));
-            return texts.fill(
+            let period = grace(texts, *period);
+            let around = texts.around(
                 "fact.checkedOutWithGrace",
-                &[("user", user), ("due", &due), ("grace", &grace)],
+                "due",
+                &[("user", user), ("grace", &period)],
             );
+            return Dated::at(around, *due_date);
         }
         Fact::CheckedOut { user, due_date, grace: None, .. } => {
-            return texts.fill("fact.checkedOut", &[("user", user), ("due", &instant(due_date))]);
+            return Dated::at(texts.around("fact.checkedOut", "due", &[("user", user)]), *due_date);
         }
         Fact::DueDateChanged { due_date, by_recall: true, .. } => {
-            return texts.fill("fact.recalled", &[("due", &instant(due_date))]);
+            return Dated::at(texts.around("fact.recalled", "due", &[]), *due_date);
         }
         Fact::DueDateChanged { due_date, by_recall: false, .. } => {
-            return texts.fill("fact.renewed", &[("due", &instant(due_date))]);
+            return Dated::at(texts.around("fact.renewed", "due", &[]), *due_date);
         }
         Fact::BalanceChanged { balance, loan: Some(loan), .. } => {
-            return texts.fill("fact.balanceForLoan", &[("balance", balance), ("loan", loan)]);
+            let balance = amount_text(*balance);
+            return Dated::plain(
+                texts.fill("fact.balanceForLoan", &[("balance", &balance), ("loan", loan)]),
+            );
         }
         Fact::BalanceChanged { balance, loan: None, .. } => {
-            return texts.fill("fact.balance", &[("balance", &balance)]);
+            let balance = amount_text(*balance);
+            return Dated::plain(texts.fill("fact.balance", &[("balance", &balance)]));
         }
         Fact::LoanSnapshot { user, due_date, by_recall, lost, claimed_returned, .. } => {
             let (lost, claimed_returned) = (*lost == Some(true), *claimed_returned == Some(true));
             let states = words::set_states(texts, *by_recall, lost, claimed_returned);
-            if states.is_empty() {
-                return texts.fill("fact.loanOpen", &[("user", user), ("due", &instant(due_date))]);
-            }
-            let (due, states) = (instant(due_date), states.join(", "));
-            return texts
-                .fill("fact.loanOpenWith", &[("user", user), ("due", &due), ("states", &states)]);
+            let around = if states.is_empty() {
+                texts.around("fact.loanOpen", "due", &[("user", user)])
+            } else {
+                let states = states.join(", ");
+                texts.around("fact.loanOpenWith", "due", &[("user", user), ("states", &states)])
+            };
+            return Dated::at(around, *due_date);
         }
         Fact::PatronGroupChanged { group: Some(group), .. } => {
-            return texts.fill("fact.group", &[("group", &group)]);
+            return Dated::plain(texts.fill("fact.group", &[("group", group)]));
         }
         Fact::PatronGroupChanged { group: None, .. } => "fact.noGroup",
         Fact::CheckedIn { .. } => "fact.checkedIn",
@@ -60,7 +70,7 @@ pub(super) fn fact(texts: &'static Texts, fact: &Fact) -> String {
         Fact::LoanSnapshotClosed { .. } => "fact.loanClosed",
         Fact::AllLoansDeleted => "fact.allLoansDeleted",
     };
-    texts.text(plain).to_owned()
+    Dated::plain(texts.text(plain))
 }
 
 fn grace(texts: &'static Texts, grace: Grace) -> String {
@@ -204,12 +214,12 @@ pub(super) fn fee_registers(
 ) -> Vec<RegisterRow> {
     let mut registers = Registers { texts, rows: Vec::new(), origins, patron };
     if let Some((stamp, balance)) = fee.balance {
-        let amount = balance.amount;
+        let amount = amount_text(balance.amount);
         let value = match balance.loan {
             Some(loan) => {
                 texts.fill("register.balanceForLoan", &[("balance", &amount), ("loan", &loan)])
             }
-            None => amount.to_string(),
+            None => amount,
         };
         registers.push("register.balance", stamp, value);
     }

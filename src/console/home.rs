@@ -42,6 +42,15 @@ struct HomePage {
     sentence: String,
     tasks: Vec<Task>,
     numbers: Vec<Number>,
+    blocked: Blocked,
+}
+
+/// The patrons whom limits block now.
+struct Blocked {
+    /// A sentence instead of numbers.
+    sentence: Option<&'static str>,
+    /// The names of conditions with the numbers of patrons, the greatest first. A patron may be in several.
+    by_condition: Vec<(&'static str, i64)>,
 }
 
 /// Something that needs attention, with its next step.
@@ -151,19 +160,22 @@ fn percentile(texts: &'static Texts, minute: MinuteLatency) -> String {
     }
 }
 
-/// Returns the numbers of blocked patrons by condition, in words.
-fn blocked_patrons(texts: &'static Texts, blocked: Option<&[(String, i64)]>) -> String {
-    let Some(blocked) = blocked else { return texts.text("home.blockedUnknown").to_owned() };
-    if blocked.is_empty() {
-        return texts.text("home.blockedNone").to_owned();
+impl Blocked {
+    fn new(texts: &'static Texts, blocked: Option<&[(String, i64)]>) -> Self {
+        let sentence = match blocked {
+            None => Some(texts.text("home.blockedUnknown")),
+            Some([]) => Some(texts.text("home.blockedNone")),
+            Some(_) => None,
+        };
+        let named = blocked.unwrap_or_default().iter().map(|(condition, patrons)| {
+            let measure = parse_uuid(condition).and_then(Measure::from_condition_id);
+            let name = measure.map(|measure| words::measure(texts, measure));
+            (name.unwrap_or_else(|| texts.text("condition.other")), *patrons)
+        });
+        let mut by_condition: Vec<_> = named.collect();
+        by_condition.sort_by_key(|(_, patrons)| -patrons);
+        Self { sentence, by_condition }
     }
-    let named = blocked.iter().map(|(condition, patrons)| {
-        let measure = parse_uuid(condition).and_then(Measure::from_condition_id);
-        let name = measure.map(|measure| words::measure(texts, measure));
-        let name = name.unwrap_or_else(|| texts.text("condition.other"));
-        format!("{name}: {patrons}")
-    });
-    named.collect::<Vec<_>>().join(", ")
 }
 
 impl HomePage {
@@ -182,7 +194,8 @@ impl HomePage {
             count => texts.fill("home.needAttention", &[("count", &count)]),
         };
         let numbers = numbers(texts, report, backlog, measured, now);
-        Self { shell, sentence, tasks, numbers }
+        let blocked = Blocked::new(texts, backlog.blocked.as_deref());
+        Self { shell, sentence, tasks, numbers, blocked }
     }
 }
 
@@ -213,7 +226,6 @@ fn numbers(
         number("home.toApply", lag).with(drawn(&float(&measured.lags), "home.lastHour")),
         number("home.parked", parked_records(texts, backlog.dead_letters))
             .with(drawn(&float(&backlog.parked_by_hour), "home.parkedByHour")),
-        number("home.blocked", blocked_patrons(texts, backlog.blocked.as_deref())),
         number("home.answers", last.evaluations.to_string())
             .with(drawn(&per_minute, "home.answersByMinute")),
         number("home.percentile", percentile(texts, last)).with(drawn(&p99, "home.millisByMinute")),

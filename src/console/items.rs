@@ -13,9 +13,10 @@ use super::{
     texts::Texts,
     timeline::{Moment, Timeline},
     visit::Visit,
-    words,
+    words::{self, Dated},
 };
 use crate::{
+    blocks::amount_text,
     clock,
     event::Stamp,
     http::{ApiError, extract::tenant::path_id},
@@ -39,6 +40,9 @@ pub(super) const PARKED_MAX: i64 = 20;
 /// Delay from which an event counts as late, unless a newer event arrived before it.
 const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
 
+/// Shortest delay that the page shows. Two events of one act may arrive in any order.
+const SHOWN_DELAY_MIN: TimeDelta = TimeDelta::seconds(1);
+
 #[derive(Template)]
 #[template(path = "item.html")]
 struct ItemPage {
@@ -46,7 +50,7 @@ struct ItemPage {
     /// The heading before and after the id.
     heading: [String; 2],
     id: Uuid,
-    state: String,
+    state: Dated,
     patron: Option<Uuid>,
     registers: Vec<RegisterRow>,
     timeline: Option<Timeline>,
@@ -57,7 +61,7 @@ struct ItemPage {
 struct EventRow {
     occurred_at: String,
     received_at: String,
-    text: String,
+    sentence: Dated,
     kind: String,
     place: String,
     /// The delay in words, if the event was late.
@@ -80,7 +84,7 @@ impl From<DeadLetterHead> for ParkedRow {
 
 /// A loan or a fee/fine, as a page shows it.
 struct ItemState {
-    text: String,
+    text: Dated,
     patron: Option<Uuid>,
     registers: Vec<RegisterRow>,
 }
@@ -110,17 +114,14 @@ pub(super) async fn loan(visit: Visit) -> Result<HttpResponse, PageError> {
                         .map_or(0, |due| crate::patron::overdue_days(due, open.grace, now));
                     let is_overdue = open.overdue_from().is_some_and(|from| from <= now);
                     let days = if is_overdue { days } else { 0 };
-                    {
-                        let loan_state = words::loan_state(texts, open, days, None);
-                        texts.fill("item.openLoan", &[("state", &loan_state)])
-                    }
+                    let loan_state = words::loan_state(texts, open, days, None);
+                    Dated::plain(texts.fill("item.openLoan", &[("state", &loan_state)]))
                 }
                 (None, Some(closed), _) => {
-                    let at = clock::format_instant(closed.at());
-                    texts.fill("item.closed", &[("at", &at)])
+                    Dated::at(texts.around("item.closed", "at", &[]), closed.at())
                 }
-                (None, None, None) => texts.text("item.waits").to_owned(),
-                (None, None, Some(_)) => texts.text("item.absent").to_owned(),
+                (None, None, None) => Dated::plain(texts.text("item.waits")),
+                (None, None, Some(_)) => Dated::plain(texts.text("item.absent")),
             };
             let registers = fact_words::loan_registers(texts, &row.state, &origins, None);
             ItemState { text, patron: opening.or(row.state.fallback_user), registers }
@@ -139,13 +140,15 @@ pub(super) async fn fee_fine(visit: Visit) -> Result<HttpResponse, PageError> {
         let origins = origins(&events);
         let state = row.map(|row| {
             let text = match (row.state.as_open(row.horizon), &row.state.balance, &row.state.user) {
-                (Some(open), _, _) => texts.fill("item.openFee", &[("balance", &open.balance)]),
-                (None, Some((stamp, balance)), _) if balance.amount.is_zero() => {
-                    let at = clock::format_instant(stamp.at());
-                    texts.fill("item.settled", &[("at", &at)])
+                (Some(open), _, _) => {
+                    let balance = amount_text(open.balance);
+                    Dated::plain(texts.fill("item.openFee", &[("balance", &balance)]))
                 }
-                (None, _, None) => texts.text("item.withoutPatron").to_owned(),
-                _ => texts.text("item.absent").to_owned(),
+                (None, Some((stamp, balance)), _) if balance.amount.is_zero() => {
+                    Dated::at(texts.around("item.settled", "at", &[]), stamp.at())
+                }
+                (None, _, None) => Dated::plain(texts.text("item.withoutPatron")),
+                _ => Dated::plain(texts.text("item.absent")),
             };
             let registers = fact_words::fee_registers(texts, &row.state, &origins, None);
             ItemState { text, patron: row.state.user.map(|(_, user)| user), registers }
@@ -189,15 +192,15 @@ impl ItemPage {
         parked: Vec<DeadLetterHead>,
     ) -> Self {
         let unknown = || ItemState {
-            text: visit.texts.text("item.unknown").to_owned(),
+            text: Dated::plain(visit.texts.text("item.unknown")),
             patron: None,
             registers: Vec::new(),
         };
         let ItemState { text, patron, registers } = state.unwrap_or_else(unknown);
         let texts = visit.texts;
-        let moments = moments(texts, &events);
-        let row = |(event, moment)| EventRow::new(texts, event, moment);
-        let rows = events.iter().zip(&moments).map(row).collect();
+        let (moments, sentences) = moments(texts, &events);
+        let row = |((event, moment), sentence)| EventRow::new(texts, event, moment, sentence);
+        let rows = events.iter().zip(&moments).zip(sentences).map(row).collect();
         Self {
             shell: visit.shell("item").await,
             heading,
@@ -213,11 +216,11 @@ impl ItemPage {
     }
 }
 
-/// Returns the events for the drawing. An event is late if it took long, or if an event that counts as newer arrived
+/// Returns the events for the drawing, and a sentence about each. An event is late if it took long, or if an event that counts as newer arrived
 /// before it.
-fn moments(texts: &'static Texts, events: &[AppliedEvent]) -> Vec<Moment> {
+fn moments(texts: &'static Texts, events: &[AppliedEvent]) -> (Vec<Moment>, Vec<Dated>) {
     let mut first_arrival_after = None;
-    let mut moments: Vec<Moment> = events
+    let mut moments: Vec<(Moment, Dated)> = events
         .iter()
         .rev()
         .map(|event| {
@@ -225,21 +228,23 @@ fn moments(texts: &'static Texts, events: &[AppliedEvent]) -> Vec<Moment> {
             let is_overtaken = first_arrival_after.is_some_and(|newer| newer < received_at);
             first_arrival_after =
                 Some(first_arrival_after.map_or(received_at, |newer| received_at.min(newer)));
-            let text = match event.row.decode() {
+            let sentence = match event.row.decode() {
                 Ok(Some(event)) => fact_words::fact(texts, &event.fact),
-                Ok(None) => texts.text("item.noPayload").to_owned(),
-                Err(reject) => texts.fill("item.unreadable", &[("rule", &reject)]),
+                Ok(None) => Dated::plain(texts.text("item.noPayload")),
+                Err(reject) => Dated::plain(texts.fill("item.unreadable", &[("rule", &reject)])),
             };
-            let is_late = is_overtaken || received_at - occurred_at > LATE_AFTER;
-            Moment { occurred_at, received_at, is_late, text }
+            let delay = received_at - occurred_at;
+            let is_late = delay > LATE_AFTER || is_overtaken && delay >= SHOWN_DELAY_MIN;
+            let text = sentence.to_string();
+            (Moment { occurred_at, received_at, is_late, text }, sentence)
         })
         .collect();
     moments.reverse();
-    moments
+    moments.into_iter().unzip()
 }
 
 impl EventRow {
-    fn new(texts: &'static Texts, event: &AppliedEvent, moment: &Moment) -> Self {
+    fn new(texts: &'static Texts, event: &AppliedEvent, moment: &Moment, sentence: Dated) -> Self {
         let place = match &event.topic {
             Some(topic) => {
                 let (partition, offset) =
@@ -251,7 +256,7 @@ impl EventRow {
         Self {
             occurred_at: clock::format_instant(moment.occurred_at),
             received_at: clock::format_instant(moment.received_at),
-            text: moment.text.clone(),
+            sentence,
             kind: event.row.kind.clone(),
             place,
             delay: moment

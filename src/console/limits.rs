@@ -68,6 +68,8 @@ struct FindingRow {
     class: &'static str,
     kind: &'static str,
     effect: String,
+    /// The conditions and patron groups that it concerns.
+    about: Vec<String>,
 }
 
 /// The form of one limit.
@@ -223,21 +225,41 @@ impl LimitsPage {
         let mut groups: Vec<GroupRow> =
             groups.into_values().map(|id| GroupRow::new(texts, id, policy, checked)).collect();
         groups.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-        let findings = checked.findings.iter().map(|finding| FindingRow::new(texts, finding));
-        let (findings, conditions) = (findings.collect(), conditions.into());
+        let (findings, conditions) = (FindingRow::list(texts, checked), conditions.into());
         Self { shell, conditions, groups, findings, may_change }
     }
 }
 
 impl FindingRow {
+    /// Returns one row for all findings of a kind with the same effect.
+    fn list(texts: &'static Texts, checked: &CheckedSettings) -> Vec<Self> {
+        let mut rows: Vec<Self> = Vec::new();
+        for finding in &checked.findings {
+            let of_condition = finding.condition.and_then(Measure::from_condition_id);
+            let condition = of_condition.map(|measure| words::measure(texts, measure).to_owned());
+            let name = |id: &String| checked.group_name(id).unwrap_or(id).to_owned();
+            let groups = finding.groups.iter().map(name);
+            let new = Self::new(texts, finding);
+            let same = |row: &&mut Self| row.kind == new.kind && row.effect == new.effect;
+            match rows.iter_mut().find(same) {
+                Some(row) => row.about.extend(condition.into_iter().chain(groups)),
+                None => {
+                    let about = condition.into_iter().chain(groups).collect();
+                    rows.push(Self { about, ..new });
+                }
+            }
+        }
+        rows
+    }
+
     fn new(texts: &'static Texts, finding: &SettingsFinding) -> Self {
         let (severity, class) = match finding.kind.severity() {
             Severity::Error => ("limits.error", "bad"),
             Severity::Warning => ("limits.warning", "warn"),
-            Severity::Info => ("limits.info", "warn"),
+            Severity::Info => ("limits.info", ""),
         };
         let (kind, effect) = (finding.kind.name(), finding.effect.clone());
-        Self { severity: texts.text(severity), class, kind, effect }
+        Self { severity: texts.text(severity), class, kind, effect, about: Vec::new() }
     }
 }
 

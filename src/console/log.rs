@@ -34,7 +34,8 @@ struct Row {
     reason: String,
     actor: String,
     door: String,
-    is_good: bool,
+    /// A word about an end that is not good.
+    tag: Option<&'static str>,
     outcome: String,
     detail: String,
 }
@@ -73,7 +74,11 @@ impl Row {
             reason: act.reason.unwrap_or_else(|| texts.text("log.noReason").to_owned()),
             actor: act.actor,
             door: act.door,
-            is_good,
+            tag: match &*act.outcome {
+                _ if is_good => None,
+                "failed" => Some(texts.text("log.notDone")),
+                _ => Some(texts.text("log.endUnknown")),
+            },
             outcome,
             detail,
         }

@@ -76,7 +76,8 @@ pub(super) fn progress(
 /// Returns sentences about the result of a rebuild.
 pub(super) fn result(texts: &'static Texts, job: &Job, summary: Option<&Summary>) -> Vec<String> {
     let Some(summary) = summary else { return Vec::new() };
-    if summary.patrons == 0 {
+    let (wrong, skipped) = (summary.wrong_counters, summary.skipped_records);
+    if summary.patrons == 0 && skipped == 0 {
         return vec![texts.text("rebuild.agrees").to_owned()];
     }
     let mut sentences = vec![texts.fill("rebuild.differs", &[("patrons", &summary.patrons)])];
@@ -95,7 +96,6 @@ pub(super) fn result(texts: &'static Texts, job: &Job, summary: Option<&Summary>
     }
     let (lifted, imposed) = (summary.blocks_lifted, summary.blocks_imposed);
     sentences.push(texts.fill("rebuild.blocks", &[("lifted", &lifted), ("imposed", &imposed)]));
-    let (wrong, skipped) = (summary.wrong_counters, summary.skipped_records);
     if wrong > 0 {
         sentences.push(texts.fill("rebuild.counters", &[("count", &wrong)]));
     }

@@ -1,5 +1,7 @@
 //! Sentences of the pages. Each takes a value of the core and returns a text without markup.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 
 use super::texts::Texts;
@@ -19,6 +21,14 @@ pub(super) struct Dated {
     pub(super) after: String,
 }
 
+impl fmt::Display for Dated {
+    /// Writes the sentence with the instant as the service formats instants.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { before, at, after } = self;
+        write!(f, "{before}{}{after}", at.as_deref().unwrap_or_default())
+    }
+}
+
 impl Dated {
     /// Creates a sentence with an instant.
     pub(super) fn at([before, after]: [String; 2], at: DateTime<Utc>) -> Self {
@@ -26,8 +36,8 @@ impl Dated {
     }
 
     /// Creates a sentence without an instant.
-    pub(super) fn plain(text: &str) -> Self {
-        Self { before: text.to_owned(), at: None, after: String::new() }
+    pub(super) fn plain(text: impl Into<String>) -> Self {
+        Self { before: text.into(), at: None, after: String::new() }
     }
 }
 

@@ -61,7 +61,7 @@ async fn patron_page_names_what_set_each_value() {
             "{lost}"
         );
         assert!(
-            body.contains("<li>Balance: 12.5. <span class=\"muted\">By a change of the balance")
+            body.contains("<li>Balance: 12.50. <span class=\"muted\">By a change of the balance")
         );
         assert!(body.contains("1 loan names the patron, waits for its check-out"), "{body}");
         assert!(body.contains("The stored counts agree with these numbers"), "{body}");

@@ -79,7 +79,7 @@ function update(page) {
 // The page has the sentences, in the language of the reader.
 function showStale(name) {
   const stale = document.getElementById("stale");
-  const sentence = name === null ? "" : stale.dataset[name];
+  const sentence = name === null ? "" : stale.dataset[name] ?? stale.dataset.failed;
   if (stale.textContent !== sentence) stale.textContent = sentence;
   stale.hidden = sentence === "";
 }

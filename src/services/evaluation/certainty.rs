@@ -136,8 +136,11 @@ impl AssessedCertainty {
     }
 }
 
-/// Largest number of dead letters, and of partitions, in a report.
-const REPORT_ENTRIES_MAX: usize = 100;
+/// Largest number of dead letters in a report.
+const DEAD_LETTERS_MAX: i64 = 100;
+
+/// Largest number of partitions in a report.
+pub const BEHIND_MAX: usize = 100;
 
 /// What a report contains about one patron.
 #[derive(Debug, Clone)]
@@ -197,8 +200,7 @@ impl Evaluator {
         let evaluation = self.evaluate_known(request, false, None).await?;
         let EvaluationRequest { db, tenant, user, .. } = request;
         let (dead_letters, waiting_loans) = store::read(db, async |db| {
-            let limit = REPORT_ENTRIES_MAX as i64;
-            evidence::details(db, &tenant.schema, &tenant.id, *user, limit).await
+            evidence::details(db, &tenant.schema, &tenant.id, *user, DEAD_LETTERS_MAX).await
         })
         .await?;
         let AssessedCertainty { certainty, evidence } = evaluation.assessed;
@@ -224,7 +226,7 @@ impl Evaluator {
         behind.sort_by(|a, b| {
             (a.as_of, &a.topic, a.partition).cmp(&(b.as_of, &b.topic, b.partition))
         });
-        behind.truncate(REPORT_ENTRIES_MAX);
+        behind.truncate(BEHIND_MAX);
         CertaintyReport {
             certainty,
             freshness: view.of(&tenant.id),
