@@ -85,9 +85,8 @@ pub(super) fn no_such_page(texts: &'static Texts) -> ApiError {
 /// An error page.
 #[derive(Debug)]
 pub(super) struct PageError {
-    root: String,
-    /// The list of tenants, for a page of the console port.
-    port_root: Option<String>,
+    /// The path of the request.
+    path: String,
     texts: &'static Texts,
     error: ApiError,
 }
@@ -106,10 +105,18 @@ struct ErrorPage<'a> {
 
 impl PageError {
     pub(super) fn new(request: &HttpRequest, error: ApiError) -> Self {
-        let path = request.path();
-        let is_of_port = !path.starts_with(GATEWAY_ROOT);
-        let port_root = is_of_port.then(|| port_root_of(path));
-        Self { root: root_of(path), port_root, texts: Texts::of(request), error }
+        Self { path: request.path().to_owned(), texts: Texts::of(request), error }
+    }
+
+    /// Returns the address where the reader can go on: home, or the list of tenants of the console port, because the
+    /// tenant of the page may be absent, or the page may have none.
+    fn next(&self) -> String {
+        let is_of_port = !self.path.starts_with(GATEWAY_ROOT);
+        let port_root = port_root_of(&self.path);
+        if is_of_port && (self.status_code() == StatusCode::NOT_FOUND || port_root == "./") {
+            return port_root;
+        }
+        format!("{}home", root_of(&self.path))
     }
 }
 
@@ -149,13 +156,8 @@ impl ResponseError for PageError {
             }
         };
         let (texts, title) = (self.texts, self.texts.text(title));
-        // The tenant of the page may be absent, or the page may have none.
-        let next = match &self.port_root {
-            Some(port_root) if self.status_code() == StatusCode::NOT_FOUND => port_root.clone(),
-            Some(port_root) if self.root.is_empty() && port_root == "./" => port_root.clone(),
-            _ => format!("{}home", self.root),
-        };
-        let page = ErrorPage { root: &self.root, next, texts, style: &STYLE.name, title, text };
+        let (root, next) = (&*root_of(&self.path), self.next());
+        let page = ErrorPage { root, next, texts, style: &STYLE.name, title, text };
         render(self.status_code(), &page)
     }
 }

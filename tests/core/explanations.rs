@@ -478,9 +478,12 @@ fn placeholders_become_numbers() {
     assert_eq!(message("{toReturn}", &patron(&[(CO, 0.0)]).loans(1..=2).claimed(3)), "3");
     let owing = patron(&[(FB, 10.4)]).owing(1, "12.5", None);
     assert_eq!(message("{measured} {limit} {toSettle}", &owing), "12.50 10.40 2.10");
-    let long = patron(&[(RD, 1.5)]).with_loan(1, |loan| {
-        loan.due_date = Some(ago(2 * DAY));
-        loan.recall = true;
-    });
+    let recall_of = |days| {
+        move |loan: &mut OpenLoan| (loan.due_date, loan.recall) = (Some(ago(days * DAY)), true)
+    };
+    let long = patron(&[(RD, 1.5)]).with_loan(1, recall_of(2));
     assert_eq!(message("{measured} {limit} {toReturn}", &long), "2 1.5 1");
+    // A recall at the limit blocks nothing.
+    let two = patron(&[(RD, 2.0)]).with_loan(1, recall_of(2)).with_loan(2, recall_of(3));
+    assert_eq!(message("{measured} {limit} {toReturn}", &two), "3 2 1");
 }

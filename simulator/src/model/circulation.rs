@@ -3,26 +3,13 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
 
+use super::actions::{FeeKind, LoanAction, PlannedAction};
 use super::daily_pattern::DailyPattern;
 use super::event::{Fact, StatusChange};
-use super::library::{Library, PlannedAction, new_id};
-use super::payments::FeeKind;
-use super::people::weighted_index;
+use super::library::Library;
 use super::policy::{Interval, Material, Period, policy};
+use super::random::{new_id, weighted_index};
 use super::storage::{Loan, LoanState};
-
-/// The actions on a loan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum LoanAction {
-    /// The item is checked in.
-    CheckIn,
-    /// The loan is renewed; staff can also renew the loan of a lost item.
-    Renew,
-    /// The patron claims that the item was returned.
-    ClaimReturned,
-    /// The patron declares the item lost.
-    DeclareLost,
-}
 
 /// The days overdue after which the nightly job ages an item to lost: without and with a recall.
 const AGED_TO_LOST_DAYS: (i64, i64) = (14, 9);

@@ -3,8 +3,7 @@
 use chrono::TimeDelta;
 use rand::Rng;
 
-use super::library::SeededRng;
-use super::people::weighted_index;
+use super::random::{SeededRng, weighted_index};
 
 /// The activities with different hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,10 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use super::event::{Fact, StatusChange};
-use super::library::{Library, new_id};
-use super::people::{GROUPS, weighted_index};
+use super::library::Library;
+use super::people::GROUPS;
 use super::policy::{LoanPolicy, Material, policy};
+use super::random::{new_id, weighted_index};
 use super::storage::{Loan, LoanState};
 
 /// The probability of a missing item as a multiple of the share of claimed loans.

@@ -5,23 +5,15 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
+use super::actions::{FeeAction, PlannedAction};
 use super::daily_pattern::DailyPattern;
 use super::event::{Event, Fact, Transaction};
-use super::payments::FeeAction;
 use super::people::{self, Patron};
+use super::random::{SeededRng, new_id};
 use super::settings::Settings;
 use super::storage::{Person, Storage};
-
-/// The only source of randomness: seeded, and equal on every machine.
-pub(super) type SeededRng = ChaCha8Rng;
-
-/// Returns an id of version 4, the only version that every FOLIO module accepts.
-pub(super) fn new_id(rng: &mut SeededRng) -> Uuid {
-    uuid::Builder::from_random_bytes(rng.random()).into_uuid()
-}
 
 /// The age of the oldest loans before the first day.
 const HISTORY_LENGTH: TimeDelta = TimeDelta::days(60);
@@ -31,35 +23,6 @@ const NIGHTLY_JOBS_OFFSET: TimeDelta = TimeDelta::minutes(10);
 
 /// The number of staff members.
 const STAFF_COUNT: usize = 12;
-
-/// An action of the agenda; the library performs it if it is still possible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum PlannedAction {
-    /// Plans the visits, recalls, holds and charges of the new day.
-    DayBegins,
-    /// Charges overdue reminders and ages loans to lost.
-    NightlyJobs,
-    /// Checks out one item to the patron with this index.
-    CheckOut(usize),
-    /// Checks in one item of the patron with this index.
-    ReturnItem(usize),
-    /// Pays a fee of the patron with this index.
-    Pay(usize),
-    /// Charges the patron with this index a fee without a loan.
-    Charge(usize),
-    /// Recalls a random item on loan.
-    Recall,
-    /// Places a hold on a random item on loan; the due date is unchanged.
-    Hold,
-    /// Sets another due date by staff.
-    Reschedule,
-    /// Edits a record in storage.
-    Edit,
-    /// Performs the action on the loan with this index, if the plan number is the loan's newest.
-    Loan(usize, super::circulation::LoanAction, u32),
-    /// Performs the action on the fee with this index.
-    Fee(usize, FeeAction),
-}
 
 /// A simulated library: an iterator over its events in time order. No event is later than
 /// [`Settings::end`].

@@ -2,6 +2,7 @@
 //!
 //! [`Library`] produces events in time order. [`Truth`] is the state after the applied events.
 
+mod actions;
 mod circulation;
 mod daily_pattern;
 mod edits;
@@ -11,6 +12,7 @@ mod payments;
 mod people;
 mod planning;
 mod policy;
+mod random;
 mod settings;
 mod storage;
 mod truth;

@@ -3,62 +3,12 @@
 use chrono::TimeDelta;
 use rand::Rng;
 use rust_decimal::Decimal;
-use uuid::{Uuid, uuid};
 
+use super::actions::{FeeAction, FeeKind, PlannedAction};
 use super::event::{Charge, Fact};
-use super::library::{Library, PlannedAction, new_id};
-use super::people::weighted_index;
+use super::library::Library;
+use super::random::{new_id, weighted_index};
 use super::storage::{Fee, LoanState};
-
-/// The reason of a fee/fine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FeeKind {
-    Overdue,
-    Reminder,
-    LostItem,
-    LostItemProcessing,
-    Search,
-    Damage,
-    NewCard,
-}
-
-impl FeeKind {
-    /// Returns the fee/fine type, the same in every play.
-    const fn type_id(self) -> Uuid {
-        match self {
-            Self::Overdue => uuid!("4ca9a07a-32e8-4465-8882-f8b047898600"),
-            Self::Reminder => uuid!("77d056ee-035c-46a3-b7db-c2f8a096f4a6"),
-            Self::LostItem => uuid!("fc474f59-163e-4d8f-91c5-e3a20425f605"),
-            Self::LostItemProcessing => uuid!("c2e02ae1-4a42-46db-947b-85e25bf6fdfb"),
-            Self::Search => uuid!("0d5a1f0e-6b52-4c0b-9f5e-5a3d7a7f2c19"),
-            Self::Damage => uuid!("da62815a-3994-4458-b7f9-708538ea0b7f"),
-            Self::NewCard => uuid!("6b98200b-5f86-4a59-9df5-300e8db6f974"),
-        }
-    }
-
-    fn is_for_lost_item(self) -> bool {
-        matches!(self, Self::LostItem | Self::LostItemProcessing)
-    }
-}
-
-/// The actions on a fee.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum FeeAction {
-    /// Pays the balance.
-    Pay,
-    /// Pays a part of the balance.
-    PayPartially,
-    /// Refunds or cancels a payment: the balance is as charged.
-    Refund,
-    /// Waives the balance.
-    Waive,
-    /// Deletes the record.
-    Delete,
-    /// Edits the record, which loses its loan.
-    Unlink,
-    /// Claims that the item of the loan was returned.
-    Dispute,
-}
 
 impl Library {
     /// Charges a fee for a loan.

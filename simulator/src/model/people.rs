@@ -5,7 +5,7 @@ use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, uuid};
 
-use super::library::SeededRng;
+use super::random::{SeededRng, new_id, weighted_index};
 
 /// Patrons with common loan policies and limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub(super) fn patron(number: u32, rng: &mut SeededRng, id_rng: &mut SeededRng) -
     // Rare cases that the service must handle: no group, an inactive user, a deleted user.
     let patron_group = (!rng.random_bool(0.004)).then_some(GROUPS[group].id);
     let patron = Patron {
-        id: super::library::new_id(id_rng),
+        id: new_id(id_rng),
         first_name: first_name.to_owned(),
         last_name: last_name.to_owned(),
         username: format!("{}{number}", last_name.to_lowercase()),
@@ -116,18 +116,6 @@ fn habits(group: usize, rng: &mut SeededRng) -> Habits {
         punctuality: if careless { 0.5 } else { 0.95 },
         payment_rate: if careless { 0.35 } else { 0.85 },
     }
-}
-
-/// Returns a random index, with a probability proportional to its weight.
-pub(super) fn weighted_index(rng: &mut SeededRng, weights: &[u32]) -> usize {
-    let mut remaining = rng.random_range(0..weights.iter().sum());
-    for (index, weight) in weights.iter().enumerate() {
-        if remaining < *weight {
-            return index;
-        }
-        remaining -= weight;
-    }
-    unreachable!("the remainder is always less than the sum of the shares")
 }
 
 const FIRST_NAMES: [&str; 48] = [

@@ -3,11 +3,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
 
-use super::circulation::LoanAction;
+use super::actions::{LoanAction, PlannedAction};
 use super::daily_pattern::DailyPattern;
-use super::library::{Library, PlannedAction};
-use super::people::weighted_index;
+use super::library::Library;
 use super::policy::Period;
+use super::random::weighted_index;
 use super::storage::LoanState;
 
 /// Visits per patron and day.

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::payments::FeeKind;
+use super::actions::FeeKind;
 use super::people::{Habits, Patron};
 use super::policy::LoanPolicy;
 

@@ -113,8 +113,11 @@ function onKey(event) {
 
 showLocalTimes(document);
 document.addEventListener("keydown", onKey);
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && document.querySelector("[data-static]") === null) refresh();
+const isStatic = document.querySelector("[data-static]") !== null;
+document.addEventListener("visibilitychange", () => { if (!document.hidden && !isStatic) refresh(); });
+// A double click on the button of a form acts once.
+document.addEventListener("submit", (event) => {
+  if (event.target.dataset.sent) event.preventDefault(); else if (event.target.method === "post") event.target.dataset.sent = "yes";
 });
 // Single keys can disturb speech input. A browser may forbid the storage; then the choice ends with its page.
 try { areKeysOff = localStorage.getItem(KEYS_ITEM) === "off"; } catch { /* The keys are on. */ }
@@ -133,8 +136,7 @@ if (keys !== null) {
 const pause = document.getElementById("pause");
 if (pause !== null) {
   pause.hidden = false;
-  const { resume } = pause.dataset;
-  const stop = pause.textContent;
+  const [stop, resume] = [pause.textContent, pause.dataset.resume];
   pause.addEventListener("click", () => {
     isPaused = !isPaused;
     pause.textContent = isPaused ? resume : stop;
@@ -142,7 +144,7 @@ if (pause !== null) {
   });
 }
 // The answer to a form is what the reader asked for at that moment.
-if (document.querySelector("[data-static]") === null) setInterval(refresh, REFRESH_MILLIS);
+if (!isStatic) setInterval(refresh, REFRESH_MILLIS);
 // An act of several steps goes on while its page is open.
 const step = document.querySelector("form[data-continue]");
 if (step !== null) setTimeout(() => { if (!isPaused) step.requestSubmit(); }, NEXT_STEP_MILLIS);
