@@ -81,12 +81,15 @@ fn done(texts: &'static Texts, act: &StoredAction) -> String {
 
 /// Returns a sentence about the value of a limit before and after.
 fn change(texts: &'static Texts, detail: &Value) -> String {
-    let value = |side: &str| match &detail[side]["value"] {
-        Value::Null => texts.text("act.noLimit").to_owned(),
-        value => value.to_string(),
-    };
-    let (before, after) = (value("before"), value("after"));
-    texts.fill("act.limitChanged", &[("before", &before), ("after", &after)])
+    let value = |side: &str| detail[side].get("value").filter(|value| !value.is_null());
+    match (value("before"), value("after")) {
+        (Some(before), Some(after)) => {
+            texts.fill("act.limitChanged", &[("before", before), ("after", after)])
+        }
+        (None, Some(after)) => texts.fill("act.limitSet", &[("after", after)]),
+        (Some(before), None) => texts.fill("act.limitRemoved", &[("before", before)]),
+        (None, None) => texts.text("act.done").to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ async fn every_act_works_without_a_script() {
             browser.type_into("input[name=value]", "3").await;
             browser.type_into(&reason("limits"), REASON).await;
             browser.click("form[action$='limits'] button").await;
-            browser.until_text("The limit was no limit and is 3.0 now.").await;
+            browser.until_text("The limit is 3.0 now. There was none before.").await;
             browser.open(&url(world, &format!("desk/{user}"))).await;
             browser.until_text("Borrow: no").await;
             assert_eq!(browser.take_errors().await, [""; 0]);

@@ -318,12 +318,12 @@ async fn limit_is_set_changed_and_removed_in_the_console() {
             submit(world, "limits", &form).await
         };
         for (value, sentence, blocks) in [
-            ("1", "The limit was no limit and is 1.0 now.", 1),
+            ("1", "The limit is 1.0 now. There was none before.", 1),
             ("2.5", "", 1),
             ("7", "The limit was 1.0 and is 7.0 now.", 0),
             ("x", "", 0),
             ("2", "The limit was 7.0 and is 2.0 now.", 1),
-            ("", "The limit was 2.0 and is no limit now.", 0),
+            ("", "The limit was 2.0. There is none now.", 0),
         ] {
             let after = set(value).await;
             if sentence.is_empty() {
