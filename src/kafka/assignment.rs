@@ -40,6 +40,8 @@ struct OwnedPartition {
     tenant_enabled: bool,
     /// The next offset to read; 0 until the start offset is known.
     next: i64,
+    /// The start offset; 0 until it is known.
+    start: i64,
     /// The first offset that was read since the start, or since the client went back before it.
     first_read: Option<i64>,
     /// The offset up to which records are committed; `None` until the start offset is known.
@@ -172,6 +174,7 @@ impl Assignment {
                 state,
                 tenant_enabled,
                 next: from,
+                start: from,
                 first_read: None,
                 committed_offset: Some(from),
                 log_start,
@@ -357,7 +360,8 @@ impl Assignment {
         }
         // A seek that ends late makes the client read records again. Such records would count twice for the bad
         // record limit.
-        if found.first_read.is_some_and(|first| (first..found.next).contains(&offset)) {
+        let is_read = found.first_read.is_some_and(|first| (first..found.next).contains(&offset));
+        if is_read || offset < found.start {
             return AdmitDecision::Ignore;
         }
         AdmitDecision::Admit(found.admit(offset, timestamp))
@@ -426,6 +430,7 @@ impl OwnedPartition {
             state,
             tenant_enabled: true,
             next: 0,
+            start: 0,
             first_read: None,
             committed_offset: None,
             log_start: 0,
