@@ -214,7 +214,7 @@ async fn within_limit<T>(
 }
 
 /// Returns the kind of an error of the token endpoint. The response itself may contain tokens, so it stays out of the
-/// log. Whoever begins a sign-in can send a wrong code, so only the first warning of a second is one.
+/// log. A person who begins a sign-in can send a wrong code, so only the first warning of a second is one.
 fn exchange_error(error: token::ExchangeError, is_first: bool) -> ProviderError {
     let (kind, cause) = match &error {
         RequestTokenError::ServerResponse(response) => match response.error() {

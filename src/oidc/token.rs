@@ -18,7 +18,7 @@ use super::{
     metadata::Metadata,
 };
 
-/// The algorithms of signatures. All have a public key: with a shared key, whoever knows the secret of the client could
+/// The algorithms of signatures. All have a public key: with a shared key, anyone with the secret of the client could
 /// sign. `none` is no algorithm here.
 const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
     CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
