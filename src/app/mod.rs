@@ -437,15 +437,17 @@ impl RunningService {
             let rest = GROUP_LEAVE_TIMEOUT
                 .saturating_sub(Duration::from_secs(DRAIN_SECONDS) + self.shutdown_delay);
             let _ = timeout(rest, ended.cancelled()).await;
-            join_all(self.servers.into_iter().map(async |(server, task)| {
-                server.stop(true).await;
-                let _ = task.await;
-            }))
-            .await;
+            join_all(self.servers.into_iter().map(stop_server)).await;
         };
         join!(http, background);
         let _ = timeout(CLOSE_TIMEOUT, self.http_events_task).await;
         let _ = timeout(CLOSE_TIMEOUT, self.work_pool.close()).await;
         info!("service: stopped");
     }
+}
+
+/// Stops a server after its requests in progress.
+async fn stop_server((server, task): (ServerHandle, JoinHandle<io::Result<()>>)) {
+    server.stop(true).await;
+    let _ = task.await;
 }

@@ -154,6 +154,10 @@ async fn check_pages(world: &World, language: &str, is_dark: bool) {
     world.take_incidents().await;
 }
 
+/// The keys of the WebDriver protocol.
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_are_accessible_in_light_colours() {
     World::run(async |world| check_pages(world, "en", false).await).await;
@@ -197,7 +201,7 @@ async fn script_follows_the_language_of_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_act_works_without_a_script() {
+async fn every_act_works_by_keyboard_and_without_a_script() {
     World::run(async |world| {
         let library = Library::new(world).await;
         let Library { user, parked, rebuild, .. } = &library;
@@ -206,8 +210,7 @@ async fn every_act_works_without_a_script() {
             let reason = |form: &str| format!("form[action$='{form}'] input[name=reason]");
             let act = async |path: &str, form: &str, sentence: &str| {
                 browser.open(&url(world, path)).await;
-                browser.type_into(&reason(form), REASON).await;
-                browser.click(&format!("form[action$='{form}'] button")).await;
+                browser.type_into(&reason(form), &format!("{REASON}{ENTER}")).await;
                 browser.until_text(sentence).await;
             };
             let page = format!("parked/{parked}");
@@ -225,16 +228,14 @@ async fn every_act_works_without_a_script() {
                 .await;
             act(&page, "/apply", "applied in the background").await;
             browser.open(&url(world, "parked")).await;
-            browser.click("form:has(input[value=discard]) button").await;
+            browser.type_into("form:has(input[value=discard]) button", ENTER).await;
             browser.type_into("input[name=count]", "2").await;
-            browser.type_into(&reason("parked/bulk"), REASON).await;
-            browser.click("form[action$='parked/bulk'] button").await;
+            browser.type_into(&reason("parked/bulk"), &format!("{REASON}{ENTER}")).await;
             browser.until_text("Discarded: 2 records.").await;
             browser.open(&url(world, "limits")).await;
             browser.type_into("input[name=group]", &Uuid::new_v4().to_string()).await;
             browser.type_into("input[name=value]", "3").await;
-            browser.type_into(&reason("limits"), REASON).await;
-            browser.click("form[action$='limits'] button").await;
+            browser.type_into(&reason("limits"), &format!("{REASON}{ENTER}")).await;
             browser.until_text("The limit is 3.0 now. There was none before.").await;
             browser.open(&url(world, &format!("desk/{user}"))).await;
             browser.until_text("Borrow: no").await;
@@ -315,9 +316,6 @@ async fn desk_page_turns_to_yes_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn patron_is_found_and_a_record_discarded_by_keyboard() {
-    /// The keys of the WebDriver protocol.
-    const TAB: &str = "\u{e004}";
-    const ENTER: &str = "\u{e007}";
     World::run(async |world| {
         let library = Library::new(world).await;
         Browser::run(async |browser: &Browser| {
